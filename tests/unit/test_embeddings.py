@@ -117,13 +117,20 @@ def test_bge_m3_embeds_contexts_or_scores_them_for_a_query() -> None:
     assert (request.query, request.result, request.top_k) == ("q", "scores", None)
 
 
+def test_contexts_are_ignored_beside_a_text_if_they_are_null_or_the_model_has_no_contexts() -> None:
+    assert parse({"text": "a", "contexts": None}, BGE_M3).texts == ("a",)
+    for spec in (BGE, GEMMA, QWEN_3):
+        assert parse({"text": "a", "contexts": [{"text": "b"}]}, spec).texts == ("a",)
+
+
 @pytest.mark.parametrize(
     ("top_k", "expected"), [(None, None), (1, 1), (2.0, 2), (3, 2), (1e308, 2)], ids=str
 )
 def test_the_reranker_returns_at_most_the_requested_scores(top_k: Any, expected: Any) -> None:
     body = {"query": "q", "contexts": [{"text": "a"}, {"text": "b"}]}
     body |= {} if top_k is None else {"top_k": top_k}
-    assert parse(body, RERANKER).top_k == expected
+    top_k = parse(body, RERANKER).top_k
+    assert top_k == expected and isinstance(top_k, int | None)
 
 
 @pytest.mark.parametrize("top_k", [0, -1, 1.5, "2", None])
@@ -138,6 +145,11 @@ def test_the_reranker_refuses_other_values_of_top_k(top_k: Any) -> None:
         (BGE, {"text": ["a", None]}, "Type mismatch of '/text/1', 'string' not in 'null'"),
         (BGE, {"text": 5, "requests": []}, "'/text', 'string,array' not in 'number','integer'"),
         (BGE, {"text": "a", "pooling": 1, "requests": []}, "'/pooling' must be 'mean' or 'cls'"),
+        (
+            BGE_M3,
+            {"contexts": [{"text": 5}], "requests": []},
+            "'/contexts/0/text', 'string' not in",
+        ),
         (BGE_M3, {"contexts": [None]}, "'/contexts/0', 'object' not in 'null'"),
         (BGE_M3, {"contexts": [], "query": 5, "requests": []}, "'/query', 'string' not in"),
         (QWEN_3, {}, "required properties at '/' are 'text'"),

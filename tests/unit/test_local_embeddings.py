@@ -38,12 +38,15 @@ class FakeModel:
     """A fake of a loaded model: one token per word; an embedding counts the letters `a` and `b`.
 
     `calls`: the tokens and the pooling of each call. `limits`: the limits given to `tokenize`, and
-    whether the texts must not be cut.
+    whether the texts must not be cut. `is_isolated`: whether the tokenizer runs in a subprocess.
+    `tokenizing`: the threads that called `tokenize`.
     """
 
     is_trusted: bool = True
     context_length: int = 512
     num_separators: int = 2
+    is_isolated: bool = False
+    tokenizing: set[threading.Thread] = field(default_factory=set)
     calls: list[tuple[list[list[int]], Pooling]] = field(default_factory=list)
     limits: list[tuple[int, bool]] = field(default_factory=list)
 
@@ -56,7 +59,7 @@ class FakeModel:
         return SimpleNamespace(
             context_length=self.context_length,
             num_separators=self.num_separators,
-            tokenizer=SimpleNamespace(is_isolated=False),
+            tokenizer=SimpleNamespace(is_isolated=self.is_isolated),
         )
 
     @property
@@ -65,6 +68,7 @@ class FakeModel:
 
     def tokenize(self, texts: Sequence[str], limit: int, *, are_whole: bool) -> list[list[int]]:
         self.limits.append((limit, are_whole))
+        self.tokenizing.add(threading.current_thread())
         return [[START, *(ord(word[0]) for word in text.split()), END] for text in texts]
 
     async def _embed(self, texts: list[list[int]], pooling: Pooling) -> list[Vector]:
@@ -84,11 +88,15 @@ def backend(model: FakeModel) -> LocalEmbeddings:
 
 
 def embed(
-    model: FakeModel, spec: ModelSpec, *texts: str, truncates: bool = True
+    model: FakeModel,
+    spec: ModelSpec,
+    *texts: str,
+    truncates: bool = True,
+    context: CallContext | None = None,
 ) -> tuple[Embeddings, str]:
     assert spec.embedding
     request = EmbeddingRequest(texts, spec.embedding.pooling, truncates)
-    return asyncio.run(backend(model).embed(request, spec, CallContext()))
+    return asyncio.run(backend(model).embed(request, spec, context or CallContext()))
 
 
 def rank(model: FakeModel, spec: ModelSpec, query: str, *texts: str) -> tuple[Scores, str]:
@@ -149,6 +157,14 @@ def test_too_many_tokens_together_are_refused() -> None:
     assert (caught.value.num_tokens, caught.value.limit) == (8 * 8001, 60_000)
 
 
+def test_as_many_tokens_as_the_limits_allow_are_accepted() -> None:
+    texts = ["a " * 8190] * 7 + ["a " * (60_000 - 7 * 8192 - 2)]
+    result, _ = embed(FakeModel(), M3, *texts, truncates=False)
+    assert result.num_tokens == 60_000
+    with pytest.raises(TextsTooLong):
+        embed(FakeModel(), M3, *texts, "", truncates=False)
+
+
 @pytest.mark.parametrize("truncates", [False, True])
 def test_all_tokens_are_counted_for_a_model_with_a_limit_of_all_texts(truncates: bool) -> None:
     model = FakeModel()
@@ -162,6 +178,12 @@ def test_the_stand_in_model_ranks_by_similarity() -> None:
     assert result.values == [0.0, 1.0, pytest.approx(math.sqrt(0.5), abs=1e-6)]
     assert result.num_tokens == 3 + 3 * 4
     assert model.calls[0][1] is Pooling.MEAN
+
+
+def test_bge_m3_ranks_by_similarity_also_with_own_weights() -> None:
+    model = FakeModel(is_trusted=False)
+    assert rank(model, M3, "a", "b b", "a a")[0].values == [0.0, 1.0]
+    assert model.calls[0][1] is Pooling.CLS
 
 
 @pytest.mark.parametrize(("num_separators", "ends"), [(1, [END]), (2, [END, END])])
@@ -186,6 +208,25 @@ def test_a_pair_fits_the_reranker_and_keeps_its_ends(
     assert len(pair) <= 512 and pair[-1] == END
     assert pair.count(END) == num_separators + 1
     assert pair.count(ord("a")) >= min(text, 200)
+
+
+@pytest.mark.parametrize(
+    ("output", "score"), [(-math.inf, 0), (-1000, 0), (0, 0.5), (1000, 1), (math.inf, 1)]
+)
+def test_every_output_of_a_reranker_is_a_score_from_zero_to_one(
+    output: float, score: float
+) -> None:
+    class Extreme(FakeModel):
+        async def _embed(self, texts: list[list[int]], pooling: Pooling) -> list[Vector]:
+            return [np.array([output], np.float32) for _ in texts]
+
+    assert rank(Extreme(is_trusted=False), RERANKER, "q", "a")[0].values == [score]
+
+
+@pytest.mark.parametrize("truncates", [False, True])
+def test_no_texts_have_no_embeddings(truncates: bool) -> None:
+    result, _ = embed(FakeModel(), M3, truncates=truncates)
+    assert (result.vectors, result.num_tokens) == ([], 0)
 
 
 def test_no_texts_have_no_scores() -> None:
@@ -232,3 +273,33 @@ def test_vectors_are_compared_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(local_embeddings, "similarities_of_units", recorded)
     assert rank(FakeModel(), RERANKER, "a", "a")[0].values == [1.0]
     assert threads and threading.main_thread() not in threads
+
+
+@pytest.mark.parametrize(("num_texts", "in_thread"), [(10, False), (11, True)])
+def test_many_vectors_are_normalised_in_a_thread(
+    num_texts: int, in_thread: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: set[threading.Thread] = set()
+    divisor_of = local_embeddings.divisor_of
+
+    def recorded(length: float) -> float:
+        threads.add(threading.current_thread())
+        return divisor_of(length)
+
+    monkeypatch.setattr(local_embeddings, "divisor_of", recorded)
+    result, name = embed(FakeModel(), BASE, *["a a a b b b b"] * num_texts)
+    assert list(result.vectors) == [[0.6, 0.8] + [0.0] * 766] * num_texts
+    assert (result.num_tokens, name) == (9 * num_texts, "fake")
+    assert (threading.main_thread() not in threads) is in_thread
+
+
+@pytest.mark.parametrize(
+    ("is_large", "is_isolated", "in_thread"),
+    [(False, False, False), (True, False, True), (False, True, True)],
+)
+def test_texts_that_may_take_long_are_tokenised_in_a_thread(
+    is_large: bool, is_isolated: bool, in_thread: bool
+) -> None:
+    model = FakeModel(is_isolated=is_isolated)
+    embed(model, BASE, "a", context=CallContext(is_large=is_large))
+    assert (threading.main_thread() not in model.tokenizing) is in_thread

@@ -44,13 +44,26 @@ def test_texts_with_common_words_are_nearer_than_others() -> None:
 def test_case_and_order_hardly_matter_but_texts_have_different_vectors() -> None:
     one, other = word_vector("red blue", 384), word_vector("BLUE red", 384)
     assert one != other and similarity(one, other) > 0.99
+    one, other = word_vector("Straße", 384), word_vector("STRASSE", 384)
+    assert one != other and similarity(one, other) > 0.99
+    assert word_vector("a \ud83d", 384) != word_vector("a \ud83e", 384)
+
+
+def test_a_word_counts_once_however_often_a_text_has_it() -> None:
+    assert similarity(word_vector("a a a b", 384), word_vector("a b", 384)) > 0.99
 
 
 @pytest.mark.parametrize(
     ("one", "other", "expected"),
-    [([1.0, 0.0], [1.0, 0.0], 1), ([1.0, 0.0], [0.0, 1.0], 0), ([1.0, 0.0], [-1.0, 0.0], 0)],
+    [
+        ([1.0, 0.0], [1.0, 0.0], 1),
+        ([1.0, 0.0], [0.0, 1.0], 0),
+        ([1.0, 0.0], [-1.0, 0.0], 0),
+        ([0.8, 0.600000001], [0.8, 0.600000001], 1),  # as long as rounding may make it
+        ([1.0, 0.0], [1 / 3, 0.0], 0.333333333),
+    ],
 )
-def test_similarities_are_from_zero_to_one(
+def test_similarities_are_from_zero_to_one_with_nine_digits(
     one: list[float], other: list[float], expected: float
 ) -> None:
     assert similarity(one, other) == expected

@@ -168,7 +168,6 @@ def _qwen3_texts(body: Any) -> list[str]:
     if texts := _texts(body, "text"):
         return texts
     instruction = body.get("instruction") or _QWEN3_INSTRUCTION
-    _check_string(instruction, "instruction")
     queries = [f"Instruct: {instruction}\nQuery:{text}" for text in _texts(body, "queries")]
     if not (texts := queries + _texts(body, "documents")):
         raise WireError(BAD_INPUT, _NO_TEXT)
