@@ -62,14 +62,28 @@ def test_accounts_do_not_share_responses_and_are_reset_alone() -> None:
     assert [status(cache, 1, "a"), status(cache, 1, "b")] == ["MISS", "HIT"]
 
 
-@pytest.mark.parametrize(("reset", "later"), [(None, "MISS"), ("a", "MISS"), ("b", "HIT")])
+def test_a_response_that_replaces_another_is_counted_once() -> None:
+    cache = GatewayCache(clock := Clock())
+    status(cache, 0)
+    for _ in range(16):
+        clock.now += 60
+        status(cache, 1)
+    assert [status(cache, 2), status(cache, 1), status(cache, 2)] == ["MISS", "HIT", "HIT"]
+
+
+@pytest.mark.parametrize(
+    ("resets", "later"),
+    [([None], "MISS"), (["a"], "MISS"), (["b"], "HIT"), (["a", "b"], "MISS"), ([], "HIT")],
+)
 def test_a_call_that_runs_during_a_reset_of_its_account_is_not_cached(
-    reset: str | None, later: str
+    resets: list[str | None], later: str
 ) -> None:
     cache = GatewayCache(Clock())
+    cache.reset("a")
 
     async def run() -> Response:
-        cache.reset(reset)
+        for account in resets:
+            cache.reset(account)
         return json_response(MIB)
 
     options = CacheOptions(ttl_s=60.0)
@@ -82,6 +96,18 @@ def test_a_key_of_ones_own_is_that_of_one_endpoint() -> None:
     assert status(cache, 1, key="k") == "MISS"
     assert status(cache, 2, key="k", endpoint="/other") == "MISS"
     assert status(cache, 3, key="k") == "HIT"
+    assert status(cache, 3, key="other") == "MISS"
+
+
+@pytest.mark.parametrize("response", [json_response(1, 429), Response(b"1")])
+def test_only_whole_responses_without_an_error_are_cached(response: Response) -> None:
+    cache = GatewayCache(Clock())
+
+    async def run() -> Response:
+        return response
+
+    asyncio.run(cache.respond(CallContext(), "/chat", 1, CacheOptions(ttl_s=60.0), run))
+    assert status(cache, 1) == "MISS"
 
 
 def test_infinity_and_null_are_different_contents() -> None:
@@ -137,6 +163,25 @@ def test_a_large_request_is_hashed_in_a_thread_and_only_if_it_is_cached(
 )
 def test_the_time_is_that_of_the_header(headers: Mapping[str, Any], seconds: float | None) -> None:
     assert CacheOptions.of(headers).ttl_s == seconds
+
+
+@pytest.mark.parametrize(
+    ("options", "headers", "expected"),
+    [
+        ({"cacheTtl": 60}, {}, CacheOptions(60)),
+        ({"cacheKey": "a"}, {}, CacheOptions(300, "a")),
+        ({"cacheKey": 5}, {}, CacheOptions(300, "5")),
+        ({"cacheTtl": 60, "skipCache": True}, {}, CacheOptions()),
+        ({"cacheTtl": 60, "skipCache": False}, {}, CacheOptions(60)),
+        ({"cacheTtl": 60, "cacheKey": "a"}, {"cf-cache-ttl": "7"}, CacheOptions(7, "a")),
+        ({"cacheTtl": 60}, {"cf-aig-cache-key": "b"}, CacheOptions(60, "b")),
+        ({"cacheTtl": 60}, {"cf-skip-cache": "true"}, CacheOptions()),
+    ],
+)
+def test_the_options_of_a_binding_have_the_effect_of_headers(
+    options: dict[str, Any], headers: dict[str, str], expected: CacheOptions
+) -> None:
+    assert CacheOptions.of(headers, {"gateway": options}) == expected
 
 
 @pytest.mark.parametrize("options", [None, 1, {}, {"gateway": 1}, {"gateway": {}}])

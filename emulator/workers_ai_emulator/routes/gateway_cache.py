@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import time
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -71,14 +71,6 @@ class _Entry:
     ends_at: float
 
 
-@dataclass(slots=True, eq=False)
-class _Running:
-    """A call whose response will be cached. `is_reset`: whether the cache was reset meanwhile."""
-
-    account: str | None
-    is_reset: bool = False
-
-
 class GatewayCache:
     """Responses by account and request, with a limit in bytes: the oldest ones are dropped.
 
@@ -87,8 +79,8 @@ class GatewayCache:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._entries: OrderedDict[tuple[str | None, str], _Entry] = OrderedDict()
-        self._running: set[_Running] = set()
+        self._entries: dict[tuple[str | None, str], _Entry] = {}  # the oldest comes first
+        self._num_resets: Counter[str | None] = Counter()  # of each account; None: of all
         self._num_bytes = 0
 
     async def respond(
@@ -121,8 +113,7 @@ class GatewayCache:
         """
         for key in [key for key in self._entries if account in (None, key[0])]:
             self._remove(key)
-        for running in self._running:
-            running.is_reset |= account in (None, running.account)
+        self._num_resets[account] += 1
 
     async def _repeat_or_run(
         self,
@@ -133,22 +124,19 @@ class GatewayCache:
     ) -> tuple[Response, CacheStatus]:
         if (entry := self._entry(key)) is not None:
             return JsonResponse(entry.body, headers=entry.headers), "HIT"
-        running = _Running(key[0])
-        self._running.add(running)
-        try:
-            response = await run()
-        finally:
-            self._running.discard(running)
-        if _is_storable(response, context) and not running.is_reset:
+        num_resets = self._resets_of(key[0])
+        response = await run()
+        if _is_storable(response, context) and self._resets_of(key[0]) == num_resets:
             self._store(key, response, ttl_s)
         return response, "MISS"
 
+    def _resets_of(self, account: str | None) -> int:
+        """Returns how often the responses of an account have been discarded."""
+        return self._num_resets[None] + self._num_resets[account]
+
     def _entry(self, key: tuple[str | None, str]) -> _Entry | None:
         entry = self._entries.get(key)
-        if entry is not None and entry.ends_at <= self._clock():
-            self._remove(key)
-            return None
-        return entry
+        return entry if entry is not None and self._clock() < entry.ends_at else None
 
     def _store(self, key: tuple[str | None, str], response: Response, ttl_s: float) -> None:
         headers = {
