@@ -127,6 +127,21 @@ def test_an_invalid_batch_is_refused(
     assert text in response.json()["errors"][0]["message"]
 
 
+@pytest.mark.parametrize(
+    "requests", [[{"text": "a"}] * 10_000, [{"text": "a" * 9_999_900}]], ids=["many", "large"]
+)
+def test_a_batch_may_be_as_large_as_the_limits(
+    scripted: ServerProcess, requests: list[Any]
+) -> None:
+    assert submit(scripted, requests, BGE_M3)
+    scripted.reset()
+
+
+def test_an_input_with_a_request_id_is_no_batch(scripted: ServerProcess) -> None:
+    result = scripted.run({"text": "a", "request_id": "x"}, BGE_M3).json()["result"]
+    assert result["shape"] == [1, 1024]
+
+
 def test_a_model_without_batches_says_so(scripted: ServerProcess) -> None:
     response = scripted.post(scripted.run_url(INT8) + QUEUE, {"prompt": "a"})
     (error,) = response.json()["errors"]
@@ -227,7 +242,7 @@ def test_an_error_of_capacity_in_a_script_is_the_result_at_once(
     scripted: ServerProcess, delay: float
 ) -> None:
     rule = {"fault": "capacity", "delay": delay, "times": 1}
-    scripted.set_script(rule, {"answer": "OK"})
+    scripted.set_script(rule, {"answer": "OK", "delay": delay})
     failed, other = results(scripted, submit(scripted, [{"prompt": "one"}, {"prompt": "two"}]))
     assert (failed["errors"][0]["code"], other["result"]["response"]) == (3040, "OK")
     rules = httpx.get(f"{scripted.root}/_emulator/script").json()["rules"]

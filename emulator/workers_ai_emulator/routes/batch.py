@@ -100,7 +100,7 @@ async def run_batch_call(
             if not is_queued:
                 raise WireError(BAD_INPUT, _NOT_QUEUED)
             batch = await _submit(request, spec, inputs, requests, run_single)
-        case {"request_id": str(id)} if "requests" not in inputs:
+        case {"request_id": str(id)}:
             batch = _find(request, spec, id)
         case _:
             raise WireError(BAD_INPUT, _NO_BATCH)
