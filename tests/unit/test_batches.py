@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import httpx
 import pytest
+from workers_ai_emulator.app import create_app
 from workers_ai_emulator.engine.types import Usage
+from workers_ai_emulator.models.catalog import CATALOG
+from workers_ai_emulator.routes.batch import MAX_REQUESTS, supports_batches
+from workers_ai_emulator.routes.services import Services
 from workers_ai_emulator.runtime import batches
 from workers_ai_emulator.runtime.batches import Batch, BatchQueue, BatchResult, BatchStatus
+from workers_ai_emulator.settings import Settings
 from workers_ai_emulator.wire.errors import BAD_INPUT, INTERNAL_ERROR, OUT_OF_CAPACITY, WireError
 
 from tests.loop import in_loop
@@ -398,12 +405,22 @@ def test_each_batch_and_each_request_needs_memory(
     assert f"a batch is refused: the {num_batches} stored batches and this one" in caplog.text
 
 
+PAGE = " ".join((ROOT / "docs/batch.md").read_text("utf-8").split())
+
+
+def test_the_models_with_batches_are_those_of_the_documentation() -> None:
+    names = PAGE.partition("These models are ")[2].partition(". Other models")[0]
+    listed = re.split(r", | and ", names)
+    supported = [spec.name for spec in CATALOG.values() if supports_batches(spec)]
+    assert sorted(name.rpartition("/")[2] for name in supported) == sorted(listed)
+
+
 def test_the_limits_are_those_of_the_documentation() -> None:
-    page = " ".join((ROOT / "docs/batch.md").read_text("utf-8").split())
-    assert f"results | are kept for {batches.RETENTION_S // 3600} hours after" in page
-    assert f"memory for all batches and their results | {batches.MAX_BYTES // 2**20} MiB" in page
-    assert f"a request of the batch starts every {batches.PATIENCE_S:.0f} seconds" in page
-    assert batches.MAX_TRIES == 10 and "After ten tries in all" in page
+    assert f"results | are kept for {batches.RETENTION_S // 3600} hours after" in PAGE
+    assert f"memory for all batches and their results | {batches.MAX_BYTES // 2**20} MiB" in PAGE
+    assert f"a request of the batch starts every {batches.PATIENCE_S:.0f} seconds" in PAGE
+    assert batches.MAX_TRIES == 10 and "After ten tries in all" in PAGE
+    assert f"requests of a batch | {MAX_REQUESTS:,} |" in PAGE
 
 
 SIZE = 10 * batches._BATCH_BYTES  # the memory of a batch in the next tests, approximately
@@ -432,6 +449,22 @@ async def test_only_retrieved_batches_make_room_for_new_ones() -> None:
     assert queue.find(ONE, MODEL, first.id) is None  # the oldest
     assert queue.find(ONE, MODEL, third.id) is third
     await queue.close()
+
+
+@in_loop
+async def test_results_that_a_client_has_got_are_marked_as_retrieved() -> None:
+    services = Services.create(Settings(backend="scripted"), CATALOG)
+    transport = httpx.ASGITransport(create_app(services))
+    url = f"http://localhost/client/v4/accounts/{ONE}/ai/run/{MODEL}?queueRequest=true"
+    async with httpx.AsyncClient(transport=transport) as client:
+        queued = await client.post(url, json={"requests": [{"text": "a"}]})
+        request_id = queued.json()["result"]["request_id"]
+        batch = services.batches.find(ONE, MODEL, request_id)
+        assert batch is not None
+        await until(lambda: batch.status is BatchStatus.ENDED)
+        assert not batch.is_retrieved
+        results = await client.post(url, json={"request_id": request_id})
+    assert results.json()["result"]["responses"][0]["success"] and batch.is_retrieved
 
 
 @in_loop
