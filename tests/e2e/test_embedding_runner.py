@@ -352,6 +352,40 @@ def test_a_text_for_which_there_is_no_memory_is_an_error(
     model.close()
 
 
+@pytest.mark.parametrize(
+    ("architecture", "pooling", "length", "num_freed"),
+    [
+        ("bert", Pooling.MEAN, 1000, 0),
+        ("bert", Pooling.MEAN, 1600, 1),
+        ("qwen3", Pooling.LAST, 2000, 0),  # computed in parts, which need less memory
+        ("qwen3", Pooling.LAST, 3000, 1),
+    ],
+)
+def test_contexts_that_need_much_memory_are_freed_after_their_text(
+    architecture: str,
+    pooling: Pooling,
+    length: int,
+    num_freed: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    freed: list[object] = []
+    free = llama.llama_free
+
+    def recorded(context: object) -> None:
+        freed.append(context)
+        free(context)
+
+    monkeypatch.setattr(llama, "llama_free", recorded)
+    model = small_model(tmp_path, architecture)  # 128 kB of logits for each token
+    runner = EmbeddingRunner(model, 4096)
+    vectors = [embedded(runner, random_tokens(length), pooling).tobytes() for _ in range(2)]
+    assert vectors[0] == vectors[1]
+    assert len(freed) == 2 * num_freed
+    runner.close()
+    model.close()
+
+
 def test_runners_on_several_threads_share_a_model(model: LlamaModel) -> None:
     texts = [random_tokens(length) for length in range(1, 60)]
     results: dict[int, list[bytes]] = {}

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from workers_ai_emulator.backends import local_embeddings
 from workers_ai_emulator.backends.local_embeddings import LocalEmbeddings
-from workers_ai_emulator.backends.similarity import similarities_of_units
+from workers_ai_emulator.backends.similarity import divisor_of, similarities_of_units
 from workers_ai_emulator.engine.errors import EngineError, TextsTooLong, TextTooLong
 from workers_ai_emulator.engine.pooling import Pooling
 from workers_ai_emulator.engine.vector_cache import Vector
@@ -280,7 +280,6 @@ def test_many_vectors_are_normalised_in_a_thread(
     num_texts: int, in_thread: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: set[threading.Thread] = set()
-    divisor_of = local_embeddings.divisor_of
 
     def recorded(length: float) -> float:
         threads.add(threading.current_thread())
