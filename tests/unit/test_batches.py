@@ -409,7 +409,7 @@ PAGE = " ".join((ROOT / "docs/batch.md").read_text("utf-8").split())
 
 
 def test_the_models_with_batches_are_those_of_the_documentation() -> None:
-    names = PAGE.partition("These models are ")[2].partition(". Other models")[0]
+    names = PAGE.partition(" for these models: ")[2].partition(". Except for")[0]
     listed = re.split(r", | and ", names)
     supported = [spec.name for spec in CATALOG.values() if supports_batches(spec)]
     assert sorted(name.rpartition("/")[2] for name in supported) == sorted(listed)

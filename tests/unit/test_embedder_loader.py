@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from workers_ai_emulator.models.catalog import CATALOG
+from workers_ai_emulator.engine.gguf_header import GgufHeader
 from workers_ai_emulator.models.store import Weights
 from workers_ai_emulator.runtime import embedder_loader
 from workers_ai_emulator.runtime.embedder_loader import EmbedderLoader, OpenEmbedder
@@ -50,9 +50,11 @@ class FakeTokenizer:
 
 
 def opened(model: FakeModel, tokenizer: FakeTokenizer) -> OpenEmbedder:
-    spec, weights = CATALOG["@cf/baai/bge-m3"], Weights(Path("fake.gguf"))
+    header, weights = GgufHeader(3, {}, (), 0, 0), Weights(Path("fake.gguf"))
     fakes = cast(Any, model), cast(Any, tokenizer)
-    return OpenEmbedder(spec, weights, *fakes, 512, runner_size=1, num_threads=1, shares_calls=True)
+    return OpenEmbedder(
+        header, weights, *fakes, 512, runner_size=1, num_threads=1, shares_calls=True
+    )
 
 
 def test_texts_get_the_special_tokens_at_their_start_and_end() -> None:
