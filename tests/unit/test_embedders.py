@@ -533,30 +533,6 @@ async def test_a_text_model_waits_until_the_memory_of_an_embedding_model_is_free
 
 
 @in_loop
-async def test_the_memory_of_a_text_model_that_is_stuck_is_an_error_of_capacity() -> None:
-    runner = FakeRunner(block_at=3, can_be_interrupted=False)  # the first two calls are the check
-    text_loader = FakeLoader(runner_of=lambda: runner)
-    short_close = patch("workers_ai_emulator.engine.engine._CLOSE_LIMIT_S", 0.1)
-    async with managing(FakeEmbedderLoader(), memory_limit=SIZE, text_loader=text_loader) as (
-        embedders,
-        models,
-    ):
-        async with models.lease(TEXT_MODEL) as loaded:
-            loaded.engine.watch(0.2)
-            with pytest.raises(EngineError, match="nothing done"):
-                async for _ in loaded.engine.submit([1], SamplingParams(max_tokens=4)):
-                    pass
-        with short_close:
-            assert await models.unload_idle()
-        with pytest.raises(CapacityExceeded):
-            await use(embedders, ONE)
-        runner.gate.set()
-        while loaded.engine.is_running:  # the engine's thread must not outlive the event loop
-            await asyncio.sleep(0.01)
-        await use(embedders, ONE)
-
-
-@in_loop
 async def test_all_requests_of_all_models_can_be_cancelled() -> None:
     loader = FakeEmbedderLoader()
     async with managing(loader) as (embedders, _):
