@@ -203,7 +203,7 @@ stop = "x"
         ["16", '"@cf/someone/third".chat_template'],
         ["24", '"@cf/someone/fourth".defaults.stop'],
     ]
-    assert found[1].endswith("there is no such key")
+    assert found[1].endswith("there is no such key; did you mean `context_length`?")
     assert found[2].endswith("is missing")
     assert "@cf/author/model" in found[3]
 

@@ -50,6 +50,7 @@ from workers_ai_emulator.models.spec import (
 )
 from workers_ai_emulator.models.toml_lines import key_lines
 from workers_ai_emulator.models.validator import SchemaMismatch
+from workers_ai_emulator.wire.validation import did_you_mean
 
 if TYPE_CHECKING:
     from tomlkit import TOMLDocument
@@ -371,8 +372,12 @@ class _Table:
             return _Entry.model_validate(self._table)
         except ValidationError as error:
             for detail in error.errors():
+                keys = [str(key) for key in detail["loc"]]
                 reason = _REASONS.get(detail["type"], detail["msg"])
-                self._add_mistake(reason, *(str(key) for key in detail["loc"]))
+                if detail["type"] == "extra_forbidden":
+                    table = _Entry if len(keys) == 1 else _Defaults
+                    reason += did_you_mean(keys[-1], [*table.model_fields])
+                self._add_mistake(reason, *keys)
             return None
 
     def _hub_file(self, entry: _Entry, file: str) -> HubFile | None:
