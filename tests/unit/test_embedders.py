@@ -71,6 +71,10 @@ class FakeEmbedder:
     def cancel_all(self) -> None:
         self.num_cancels += 1
 
+    @property
+    def is_running(self) -> bool:
+        return not (self.is_closed and self.has_ended)
+
     async def close(self) -> bool:
         self.is_closed = True
         await self.gate.wait()
@@ -513,6 +517,20 @@ async def test_the_memory_of_weights_that_a_thread_still_uses_is_taken() -> None
         with pytest.raises(CapacityExceeded):
             await models.load(TEXT_MODEL)
         assert embedders.memory == SIZE and models.free_memory == 0
+        loader.embedders[0].has_ended = loader.has_ended = True
+        await use(embedders, TWO)
+        assert open_names(loader) == [TWO.name] and embedders.memory == SIZE
+
+
+@in_loop
+async def test_another_idle_model_is_unloaded_if_a_thread_still_uses_the_first() -> None:
+    loader = FakeEmbedderLoader()
+    async with managing(loader, memory_limit=2 * SIZE) as (embedders, _):
+        await use(embedders, ONE, TWO)
+        loader.embedders[0].has_ended = False
+        await use(embedders, THREE)
+        assert open_names(loader) == [ONE.name, THREE.name]
+        assert embedders.memory == 2 * SIZE
 
 
 @in_loop

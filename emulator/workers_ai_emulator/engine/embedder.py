@@ -187,29 +187,31 @@ class Embedder:
         for job in self._unfinished:
             job.settle(EngineClosed("the server is shutting down"))
 
-    async def close(self) -> bool:
-        """Ends all requests, stops the threads, and frees their contexts.
+    @property
+    def is_running(self) -> bool:
+        """Whether a thread has not ended, so that the model must not be freed."""
+        return any(thread.is_alive() for thread in self._threads)
 
-        Returns whether all threads have ended. If not, the model must not be freed.
+    async def close(self) -> bool:
+        """Ends all requests, and stops the threads, which free their contexts.
+
+        Waits for the threads, all together for at most `_CLOSE_LIMIT_S` seconds. Returns whether
+        all have ended.
         """
         with self._lock:
             self._is_closed = True
             for condition in self._conditions:
                 condition.notify()
         self.cancel_all()
-        return await asyncio.to_thread(self._join)
+        await asyncio.to_thread(self._join)
+        return not self.is_running
 
-    def _join(self) -> bool:
-        """Waits for the threads, all together for at most `_CLOSE_LIMIT_S` seconds."""
+    def _join(self) -> None:
         end = time.monotonic() + _CLOSE_LIMIT_S
-        for thread, runner in zip(self._threads, self._runners, strict=True):
+        for thread in self._threads:
             thread.join(max(end - time.monotonic(), 0))
-            if not thread.is_alive():
-                runner.close()
-        num_alive = sum(thread.is_alive() for thread in self._threads)
-        if num_alive:
+        if num_alive := sum(thread.is_alive() for thread in self._threads):
             log.warning("%d threads still compute embeddings: their memory is not freed", num_alive)
-        return num_alive == 0
 
     def _drop(self, job: _Job) -> None:
         """Drops the texts of a job, and stops the calls whose jobs are all cancelled."""
@@ -220,12 +222,13 @@ class Embedder:
                     runner.interrupt(is_requested=True)
 
     def _work(self, number: int) -> None:
-        """Computes texts with the runner of this number until `close`."""
+        """Computes texts with the runner of this number until `close`, then frees the runner."""
         runner = self._runners[number]
         self._lower_priority()
         while (task := self._next(number)) is not None:
             texts, num_threads = task
             self._end(runner, texts, _results(runner, texts, num_threads))
+        runner.close()
 
     def _lower_priority(self) -> None:
         """Lowers the priority of this thread. Logs a warning for the first thread if it fails."""

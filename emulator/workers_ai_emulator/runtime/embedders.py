@@ -90,7 +90,7 @@ class Embedders:
         self._loaded: dict[Path, LoadedEmbedder] = {}  # the least recently used comes first
         self._paths: dict[str, Path] = {}  # the file of each model that was loaded, by its name
         self._loading: dict[str, _Load] = {}  # by the model's name
-        # The models that are being unloaded, or whose weights a thread still uses.
+        # The models that are being unloaded, or were unloaded while a thread used their weights.
         self._ending: list[LoadedEmbedder] = []
         self._load_lock = asyncio.Lock()
         self._unload_lock = asyncio.Lock()
@@ -118,10 +118,11 @@ class Embedders:
         """Unloads the least recently used idle model. Returns whether memory was freed.
 
         Waits until no other model is being unloaded. Unloads nothing if memory was freed during
-        this time.
+        this time, or if the last thread of a model that was unloaded earlier has ended.
         """
         taken = self.memory
         async with self._unload_lock:
+            self._free_ended()
             return self.memory < taken or await self._unload_idle()
 
     def cancel_all(self) -> None:
@@ -134,15 +135,26 @@ class Embedders:
         await asyncio.gather(*(loaded.close() for loaded in self._loaded.values()))
 
     async def _unload_idle(self) -> bool:
-        idle = [path for path, loaded in self._loaded.items() if not loaded.num_leases]
-        if not idle:
-            return False
-        loaded = self._loaded.pop(idle[0])
-        self._ending.append(loaded)
-        log.info("unloading %s to free memory", loaded.weights.name)
-        if is_freed := await loaded.close():
+        """Unloads idle models until one is freed. Returns whether one was."""
+        while (loaded := self._pop_idle()) is not None:
+            self._ending.append(loaded)
+            log.info("unloading %s to free memory", loaded.weights.name)
+            if await loaded.close():
+                self._ending.remove(loaded)
+                return True
+        return False
+
+    def _pop_idle(self) -> LoadedEmbedder | None:
+        """Removes the least recently used idle model from `_loaded`, and returns it."""
+        idle = (path for path, loaded in self._loaded.items() if not loaded.num_leases)
+        path = next(idle, None)
+        return None if path is None else self._loaded.pop(path)
+
+    def _free_ended(self) -> None:
+        """Frees the weights of unloaded models whose last thread has ended."""
+        for loaded in [each for each in self._ending if not each.embedder.is_running]:
+            loaded.opened.close()
             self._ending.remove(loaded)
-        return is_freed
 
     async def _leased(self, spec: ModelSpec) -> LoadedEmbedder:
         """Returns a loaded model after adding a lease. If it is cancelled, a begun load continues.
