@@ -195,6 +195,21 @@ async def test_the_models_take_turns() -> None:
 
 
 @in_loop
+async def test_the_older_batch_comes_first_after_both_had_no_capacity() -> None:
+    server = FakeServer(outcomes=[REFUSED, REFUSED])
+    queue = server.queue(patience_s=0, num_parallel=2)
+    older, newer = server.batch("a", "b"), server.batch("c")
+    for batch in (older, newer):
+        queue.submit(batch)
+    await until(lambda: server.started == ["a", "b"])
+    server.permit(1)
+    await until(lambda: server.started == ["a", "b", "a"])
+    server.permit(4)
+    await until(lambda: newer.status is BatchStatus.ENDED)
+    assert server.started == ["a", "b", "a", "b", "c"]
+
+
+@in_loop
 async def test_a_request_without_capacity_does_not_outlive_its_batch() -> None:
     server = FakeServer(outcomes=[REFUSED])
     queue = server.queue(patience_s=0)

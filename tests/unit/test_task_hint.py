@@ -28,8 +28,11 @@ Parse = Callable[[Any, ModelSpec], object]
         (text_generation.parse, BGE, PROMPT, "does not generate text: request a text-generation "),
         (text_generation.parse, QWEN, PROMPT, "does not generate text: request a text-generation "),
         (embeddings.parse, BGE, PROMPT, "does not generate text: request a text-generation model"),
+        (embeddings.parse, QWEN, PROMPT, "does not generate text: request a text-generation model"),
+        (embeddings.parse, QWEN, {"input": "Hi"}, "here, the key is `text`"),
         (embeddings.parse, RERANKER, TEXT, "ranks texts: request an embedding model"),
-        (embeddings.parse, BGE, {"input": "Hi"}, "the key of ai/run is `text`"),
+        (embeddings.parse, RERANKER, {"input": "Hi"}, "ranks texts: request an embedding model"),
+        (embeddings.parse, BGE, {"input": "Hi"}, "here, the key is `text`"),
     ],
 )
 def test_an_input_for_another_task_gets_a_hint(

@@ -64,8 +64,8 @@ def _checked(reader: Reader, *, generates_text: bool) -> GgufHeader:
     _check_kind(header)
     if generates_text and NOT_GENERATING.fullmatch(header.architecture):
         raise GgufInvalid(
-            f"its architecture, {header.architecture}, does not generate text: the entry of an "
-            "embedding model in models.toml needs the key `like`"
+            f"its architecture, {header.architecture}, does not generate text. If it is an "
+            "embedding model, its entry in models.toml needs the key `like`"
         )
     _check_tokenizer(header, reader)
     if not header.tensors:

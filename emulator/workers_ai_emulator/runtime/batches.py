@@ -164,9 +164,8 @@ class BatchQueue:
         self._max_bytes = max_bytes
         self._clock = clock
         self._batches: dict[str, Batch] = {}  # the oldest batch comes first
-        # The batches of each model that may have waiting requests, the oldest first. The first
-        # model is the one whose turn it is.
-        self._queued: dict[str, deque[Batch]] = {}
+        self._num_started = 0  # requests
+        self._last_starts: dict[str, int] = {}  # by model: the number of its last started request
         self._num_bytes = 0
         self._running: dict[asyncio.Task[None], Batch] = {}
         self._starting: asyncio.Task[None] | None = None
@@ -186,17 +185,15 @@ class BatchQueue:
                 self._max_bytes // 2**20,
             )
             raise WireError(OUT_OF_CAPACITY)
-        self._batches[batch.id] = batch
-        self._num_bytes += batch.num_bytes
-        queued = self._queued.setdefault(batch.model, deque())
         log.info(
             "batch %s is queued (model %s, requests: %d, waiting batches of the model: %d)",
             batch.id,
             batch.model,
             len(batch.results),
-            sum(each.has_waiting for each in queued),
+            sum(each.has_waiting for each in self._batches.values() if each.model == batch.model),
         )
-        queued.append(batch)
+        self._batches[batch.id] = batch
+        self._num_bytes += batch.num_bytes
         self._start()
 
     def find(self, account: str | None, model: str, id: str) -> Batch | None:
@@ -235,20 +232,19 @@ class BatchQueue:
         while self._next() is not None:
             await self._wait_for_room()
             if (batch := self._next()) is not None:
-                self._queued[batch.model] = self._queued.pop(batch.model)  # the others' turn
+                self._num_started += 1
+                self._last_starts[batch.model] = self._num_started
                 task = asyncio.create_task(self._run(batch, batch.take()))
                 self._running[task] = batch
                 task.add_done_callback(self._end)
 
     def _next(self) -> Batch | None:
-        """Returns the batch whose request starts next, or None if no batch has waiting requests."""
-        for model, queued in [*self._queued.items()]:
-            while queued and not queued[0].has_waiting:
-                queued.popleft()
-            if queued:
-                return queued[0]
-            del self._queued[model]
-        return None
+        """Returns the batch whose request starts next, or None if no batch has waiting requests.
+
+        It is the oldest batch of the model whose last request started the longest time ago.
+        """
+        waiting = (batch for batch in self._batches.values() if batch.has_waiting)
+        return min(waiting, key=lambda batch: self._last_starts.get(batch.model, 0), default=None)
 
     async def _wait_for_room(self) -> None:
         """Waits until a request of a batch may start."""
@@ -270,9 +266,6 @@ class BatchQueue:
         # Does not end before the wait, so that no other request of a batch starts meanwhile.
         await asyncio.sleep(self._patience_s)
         batch.put_back(index)
-        queued = self._queued.setdefault(batch.model, deque())
-        if batch not in queued:
-            queued.appendleft(batch)
         self._start()
 
     def _store(self, batch: Batch, index: int, result: BatchResult) -> None:
@@ -294,8 +287,6 @@ class BatchQueue:
     def _discard(self, batch: Batch) -> None:
         del self._batches[batch.id]
         self._num_bytes -= batch.num_bytes
-        if batch in (queued := self._queued.get(batch.model, deque())):
-            queued.remove(batch)
 
     def _end(self, task: asyncio.Task[None]) -> None:
         del self._running[task]

@@ -100,7 +100,7 @@ def _parse(body: Any, spec: ModelSpec) -> EmbeddingRequest:
             result="contexts" if query is None else "scores",
             top_k=_top_k(body) if traits.form == "reranker" else None,
         )
-    texts = _qwen3_texts(body) if traits.form == "qwen3" else _texts(body, "text")
+    texts = _qwen3_texts(body, spec) if traits.form == "qwen3" else _texts(body, "text")
     pooling = _pooling(body) if traits.form == "bge-en" else None
     return EmbeddingRequest(tuple(texts), pooling or traits.pooling, truncates)
 
@@ -159,7 +159,7 @@ def _pooling(body: Any) -> Pooling | None:
     raise WireError(BAD_INPUT, "'/pooling' must be 'mean' or 'cls'")
 
 
-def _qwen3_texts(body: Any) -> list[str]:
+def _qwen3_texts(body: Any, spec: ModelSpec) -> list[str]:
     """Returns the texts of Qwen3's input: `text`, else `queries` and then `documents`.
 
     A query gets the instruction before it, as the model's documentation says. The order of queries
@@ -170,7 +170,7 @@ def _qwen3_texts(body: Any) -> list[str]:
     instruction = body.get("instruction") or _QWEN3_INSTRUCTION
     queries = [f"Instruct: {instruction}\nQuery:{text}" for text in _texts(body, "queries")]
     if not (texts := queries + _texts(body, "documents")):
-        raise WireError(BAD_INPUT, _NO_TEXT)
+        raise WireError(BAD_INPUT, _NO_TEXT, hint=task_hint(spec, body))
     return texts
 
 

@@ -20,8 +20,9 @@ def task_hint(spec: ModelSpec, body: Any) -> str:
         return ""
     if keys & _TEXT_KEYS:
         return f"{spec.name} does not generate text: request a text-generation model"
-    if spec.embedding.pooling is Pooling.RANK and "text" in keys:
-        return f"{spec.name} ranks texts: request an embedding model"
+    if spec.embedding.pooling is Pooling.RANK:
+        is_embedding = keys & {"text", "input"}
+        return f"{spec.name} ranks texts: request an embedding model" if is_embedding else ""
     if "input" in keys:
-        return "only ai/v1/embeddings has the key `input`; the key of ai/run is `text`"
+        return "the key `input` is that of OpenAI's API (ai/v1/embeddings); here, the key is `text`"
     return ""
