@@ -126,7 +126,9 @@ class GatewayCache:
             return JsonResponse(entry.body, headers=entry.headers), "HIT"
         num_resets = self._resets_of(key[0])
         response = await run()
-        if _is_storable(response, context) and self._resets_of(key[0]) == num_resets:
+        is_storable = isinstance(response, JsonResponse) and response.status_code == 200
+        is_reset = self._resets_of(key[0]) != num_resets
+        if is_storable and not is_reset and not context.is_stream_replaced:
             self._store(key, response, ttl_s)
         return response, "MISS"
 
@@ -152,13 +154,6 @@ class GatewayCache:
 
     def _remove(self, key: tuple[str | None, str]) -> None:
         self._num_bytes -= len(self._entries.pop(key).body)
-
-
-def _is_storable(response: Response, context: CallContext) -> bool:
-    fault = context.scripted_fault
-    if fault is not None and fault.fault == "json-instead-of-stream":
-        return False
-    return isinstance(response, JsonResponse) and response.status_code == 200
 
 
 def _digest(value: Any) -> str:

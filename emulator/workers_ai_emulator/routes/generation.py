@@ -23,7 +23,7 @@ from workers_ai_emulator.tasks.response_formats.response_format import ResponseF
 from workers_ai_emulator.tasks.response_formats.usage import UsageDetails
 from workers_ai_emulator.tasks.text_generation import TextGenerationRequest
 from workers_ai_emulator.wire.body import compute, read_json
-from workers_ai_emulator.wire.context import CallContext, context_of
+from workers_ai_emulator.wire.context import context_of
 from workers_ai_emulator.wire.disconnect import on_disconnect, while_connected
 from workers_ai_emulator.wire.envelope import to_json
 from workers_ai_emulator.wire.errors import (
@@ -106,7 +106,7 @@ async def generate(
     response_format = choose_format(spec, task_request)
     with wire_errors(_context_check(spec, task_request, inputs)):
         started = await _start(request, backend, task_request, spec)
-        is_stream = task_request.stream and not _is_stream_replaced(context)
+        is_stream = task_request.stream and not context.is_stream_replaced
         response = await _respond(request, started, response_format, is_stream=is_stream)
     if not is_stream:
         response.headers.update(UsageDetails.of(spec).headers(started.generation.usage))
@@ -160,12 +160,6 @@ async def _start(
     if limit_s is not None:
         started.generation.cancel_after(start_s + limit_s - time.monotonic())
     return started
-
-
-def _is_stream_replaced(context: CallContext) -> bool:
-    """Returns whether the script's rule has a fault that sends JSON instead of a stream."""
-    fault = context.scripted_fault
-    return fault is not None and fault.fault == "json-instead-of-stream"
 
 
 async def _respond(

@@ -16,7 +16,7 @@ from workers_ai_emulator.wire.errors import BAD_INPUT, REQUEST_TOO_LARGE, WireEr
 # gigabytes of memory. 4 million numbers are 3,906 embeddings of bge-m3, which need about 130 MB.
 MAX_NUMBERS = 4_000_000
 _DEFAULT_DIMENSIONS = 1024  # counted for a reranker, which may compare texts by embeddings
-_NO_TEXT = "required properties at '/' are 'text'"
+NO_TEXT = "required properties at '/' are 'text'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def _parse(body: Any, spec: ModelSpec) -> EmbeddingRequest:
         raise WireError(BAD_INPUT, error, hint=task_hint(spec, body)) from error
     traits = spec.embedding
     if traits is None:  # the model generates text, and its schema has no required key
-        raise WireError(BAD_INPUT, _NO_TEXT, hint=task_hint(spec, body))
+        raise WireError(BAD_INPUT, NO_TEXT, hint=task_hint(spec, body))
     if not isinstance(body, dict):  # the schema of Qwen3 has no required key
         raise _mismatch("", "object", body)
     truncates = traits.truncates or body.get("truncate_inputs") is True
@@ -170,7 +170,7 @@ def _qwen3_texts(body: Any, spec: ModelSpec) -> list[str]:
     instruction = body.get("instruction") or _QWEN3_INSTRUCTION
     queries = [f"Instruct: {instruction}\nQuery:{text}" for text in _texts(body, "queries")]
     if not (texts := queries + _texts(body, "documents")):
-        raise WireError(BAD_INPUT, _NO_TEXT, hint=task_hint(spec, body))
+        raise WireError(BAD_INPUT, NO_TEXT, hint=task_hint(spec, body))
     return texts
 
 

@@ -16,6 +16,7 @@ from workers_ai_emulator.models.catalog import ModelSpec
 from workers_ai_emulator.models.validator import SchemaMismatch
 from workers_ai_emulator.prompts.messages import Message
 from workers_ai_emulator.prompts.tools import Tool, ToolChoice
+from workers_ai_emulator.tasks.embeddings import NO_TEXT
 from workers_ai_emulator.tasks.json_mode import JsonMode, parse_json_mode
 from workers_ai_emulator.tasks.message_checks import check_messages
 from workers_ai_emulator.tasks.messages import parse_messages
@@ -88,8 +89,7 @@ def parse(
     except SchemaMismatch as error:
         raise WireError(BAD_INPUT, error, hint=task_hint(spec, body)) from error
     if spec.embedding is not None:  # a model whose schema has no required key
-        no_text = "required properties at '/' are 'text'"
-        raise WireError(BAD_INPUT, no_text, hint=task_hint(spec, body))
+        raise WireError(BAD_INPUT, NO_TEXT, hint=task_hint(spec, body))
     _refuse_adapters_and_images(body, spec)
     # If a schema accepts null, null has the same meaning as an absent key.
     given = {k: v for k, v in body.items() if v is not None}

@@ -65,6 +65,12 @@ class CallContext:
     scripted_fault: Fault | None = None
     error: WireError | None = None
 
+    @property
+    def is_stream_replaced(self) -> bool:
+        """Whether the script's rule has a fault that sends JSON instead of a stream."""
+        fault = self.scripted_fault
+        return fault is not None and fault.fault == "json-instead-of-stream"
+
     def forget_run(self) -> None:
         """Resets all fields that a run of a model sets.
 
