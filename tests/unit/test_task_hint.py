@@ -49,6 +49,7 @@ def test_an_input_for_another_task_gets_a_hint(
     [
         (text_generation.parse, LLAMA, {"prompt": 1, "text": "Hi"}),
         (text_generation.parse, LLAMA, {}),
+        (text_generation.parse, LLAMA, {"input": "Hi", "text": {"format": {"type": "text"}}}),
         (embeddings.parse, BGE, {"text": 1}),
         (embeddings.parse, BGE, ["Hi"]),
         (embeddings.parse, RERANKER, {"query": "Hi"}),

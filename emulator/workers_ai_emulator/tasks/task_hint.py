@@ -15,7 +15,8 @@ def task_hint(spec: ModelSpec, body: Any) -> str:
     """Returns the hint for an input that the model's schema refuses; empty if there is none."""
     keys = set(body) if isinstance(body, dict) else set()
     if spec.embedding is None:
-        if keys & _EMBEDDING_KEYS and not keys & _TEXT_KEYS:
+        # The Responses API, whose input has the key `input`, has a key `text`, too.
+        if keys & _EMBEDDING_KEYS and not keys & {*_TEXT_KEYS, "input"}:
             return f"{spec.name} generates text: request an embedding model or a reranker"
         return ""
     if keys & _TEXT_KEYS:
