@@ -62,7 +62,7 @@ _MAX_TEMPLATE_BYTES = 2**18
 # dots in each line of the models file, and squares the counts. The sum of the squares may be at
 # most this number.
 _MAX_DOTS_SQUARED = 10**6
-_UNQUOTED_NAME = re.compile(r"^\s*\[\s*@", re.MULTILINE)
+_UNQUOTED_NAME = re.compile(r"^[ \t]*\[[ \t]*@", re.MULTILINE)
 _NEEDS_QUOTES = '; write a model\'s name in quotes: ["@cf/author/model"]'
 _STRING = re.compile(r""" "[^"]*" | '[^']*' """, re.VERBOSE)
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
