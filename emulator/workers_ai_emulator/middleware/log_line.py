@@ -40,8 +40,8 @@ def log_line(scope: Scope, sent: Sent, hint: str, *, has_excerpt: bool) -> str:
     """Returns the log line of a request, without its duration.
 
     The line contains no credentials and no line breaks. `hint`: what the client has to change, or
-    an empty text. `has_excerpt`: whether the line contains
-    the beginning of the prompt or of the last message.
+    an empty text. `has_excerpt`: whether the line contains the beginning of the prompt or of the
+    last message.
     """
     context = context_of(scope)
     redaction = context.redaction or Redaction.of(scope)
